@@ -5,6 +5,11 @@ import os
 import socket
 from collections.abc import Iterator
 
+import pytest
+
+from proxy.machine import Transport
+from tests.event_loops import until
+
 
 @contextlib.contextmanager
 def pair_at(descriptor: int) -> Iterator[socket.socket]:
@@ -19,6 +24,17 @@ def pair_at(descriptor: int) -> Iterator[socket.socket]:
     other.setblocking(False)
     with one, other:
         yield other
+
+
+async def check_nothing_is_written(writer: Transport, descriptor: int) -> None:
+    """Wait until a descriptor is closed; write when it is another connection's: nothing must come there."""
+    await until(lambda: not is_open(descriptor))
+    with pair_at(descriptor) as other:
+        for _ in range(3):
+            with contextlib.suppress(RuntimeError):  # uvloop's
+                writer.write(b"not for you")
+        with pytest.raises(BlockingIOError):
+            other.recv(100)
 
 
 def is_open(descriptor: int) -> bool:

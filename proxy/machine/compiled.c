@@ -109,7 +109,7 @@ static int may_send(DirectWriter *self)
 }
 
 /* Have the transport send bytes, some of which may wait in it then. -1 with an exception. */
-static int write_to(DirectWriter *self, PyObject *data)
+static int write_through(DirectWriter *self, PyObject *data)
 {
     if (self->state != LOST)
         self->state = UNSURE;
@@ -135,11 +135,11 @@ static int send_now(DirectWriter *self, PyObject *data)
     if (sent == size)
         return 0;
     if (sent <= 0)
-        return write_to(self, data);
+        return write_through(self, data);
     PyObject *whole = PyMemoryView_FromObject(data);  /* no copy: many clients may be sent the same bytes */
     PyObject *rest = whole == NULL ? NULL : PySequence_GetSlice(whole, sent, size);
     Py_XDECREF(whole);
-    int result = rest == NULL ? -1 : write_to(self, rest);
+    int result = rest == NULL ? -1 : write_through(self, rest);
     Py_XDECREF(rest);
     if (result < 0)
         abort_after_part(self->transport);
@@ -178,7 +178,7 @@ static PyObject *DirectWriter_write(DirectWriter *self, PyObject *data)
 {
     bool may_be = PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) && self->state != NEW;
     int direct = may_be ? may_send(self) : 0;
-    if (direct < 0 || (direct ? send_now(self, data) : write_to(self, data)) < 0)
+    if (direct < 0 || (direct ? send_now(self, data) : write_through(self, data)) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -230,7 +230,7 @@ static int write_now(PyObject *transport, PyObject *data)
     if (!Py_IS_TYPE(transport, &DirectWriterType))
         return write_by(transport, data);
     DirectWriter *writer = (DirectWriter *)transport;
-    return writer->state == IDLE ? send_now(writer, data) : write_to(writer, data);
+    return writer->state == IDLE ? send_now(writer, data) : write_through(writer, data);
 }
 
 /* Forget an exception: 0. It stays if it is no Exception but an interrupt: -1. */

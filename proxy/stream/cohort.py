@@ -48,7 +48,7 @@ The table. A cell is the state after the event, or the letter of the reason why 
     outrun          | ended   | ended   | b        | d        | ended   | ended   | ended
     another comes   | live    | ranked  | live     | ahead    | parked  | closing | ended
     company         | ranked  | ranked  | c        | live     | parked  | a       | ended
-    alone           | bypassed| bypassed| bypassed | bypassed | parked  | a       | ended
+    alone           | bypassed| ranked  | bypassed | bypassed | parked  | a       | ended
     leave           | ended   | ended   | ended    | ended    | ended   | ended   | ended
     fail            | ended   | ended   | ended    | ended    | ended   | ended   | ended
     seal            | ended   | ended   | ended    | ended    | closing | closing | ended
@@ -80,9 +80,9 @@ What the events are, and what the code does:
 * company: a sweep ends, and the cohort has another member. Each follower whose sink has a transport goes into the rank
   of its view, framing and offset (`Cohort._regroup`), and may be the first in it, or the only one.
 * alone: there is no other follower, it has been sent everything, and its sink takes the upstream's chunks unchanged.
-  The writer looks for that when a follower has come (`followed`), and at every 64th frame: it calls
-  `Stream.bypassable`, which takes it out of its rank, and starts a Bypass to it. It does the same with a rank that all
-  followers are in, whose members stay in it.
+  The writer looks for that when a follower has come (`followed`), and at every 64th frame: it asks
+  `Stream.bypassable`, and starts a Bypass to it. It does the same for a rank that all followers are in, be it a single
+  one, and they stay in it.
 * leave: the client has gone. Nothing is written to the sink. `Stream.detach` parks it for good and removes it.
 * fail: the follower alone is ended, for example because its token has expired. The sink is sent the ending as its mode
   writes it.
@@ -128,7 +128,9 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, Final, Protocol
 
+from proxy.machine import Transport
 from proxy.stream.faults import BackgroundLoop
+from proxy.stream.modes.projection import Projection
 from proxy.stream.rank import Ranks
 
 # Followers advanced in one turn of the event loop (a rank may exceed it): at about 10 us each, other streams wait for
@@ -147,6 +149,12 @@ class Member(Protocol):
 
     def advance(self) -> None:
         """Write everything up to the log's end, or as much of it as the sink takes."""
+
+    def transports(self, projection: Projection | None) -> tuple[Transport, ...]:
+        """Return what to write to, if all are sent chunks in this projection, and have been sent everything."""
+
+    def note_sent(self, end: int, size_bytes: int) -> None:
+        """Note that a bypass has sent all everything up to offset `end`, so many bytes more."""
 
     def regroup(self, ranks: Ranks) -> "Member":
         """Join a rank, if it can; return what sweeps visit from now on, itself or that rank."""

@@ -16,14 +16,13 @@ from typing import Any, Final
 
 from proxy.machine import Transport
 from proxy.stream.bounded import BoundedStream
-from proxy.stream.cohort import SLICE, Cohort, PacedCohort, Pacer
+from proxy.stream.cohort import SLICE, Cohort, Member, PacedCohort, Pacer
 from proxy.stream.endings import CANCELLED, Ending
 from proxy.stream.faults import notify, notify_all
 from proxy.stream.info import StreamInfo
 from proxy.stream.interfaces import Bypass
 from proxy.stream.ledger import UNFINISHED, Ledger
 from proxy.stream.modes.projection import SPAN_BYTES, View
-from proxy.stream.rank import Rank
 from proxy.stream.subscription import Subscription
 from proxy.stream.turns import Turns
 from proxy.stream.vitals import Vitals
@@ -255,25 +254,16 @@ class Stream(BoundedStream):
                 left = max([one.ahead_bytes for one in self._ahead], default=0)
                 self._log.tail = self._log.tail[-left:] if left else b""
 
-    def bypassable(self) -> tuple[Subscription | Rank, tuple[Transport, ...]] | None:
+    def bypassable(self) -> tuple[Member, tuple[Transport, ...]] | None:
         """Return the only follower, or the rank that all are in, if a bypass can serve it, and what to write to.
 
-        A bypass can serve followers in mode raw that are not paced, have been sent everything, and take it in chunks. A
-        single one leaves its rank.
+        A bypass can serve followers in mode raw that are not paced, have been sent everything, and take it in chunks.
         """
-        count, live = len(self.subscriptions), self._unpaced.live
-        if count > 1:
-            rank = live[0] if len(live) == 1 else None
-            transports = rank.transports(self._raw) if isinstance(rank, Rank) and rank.size == count else ()
-            return (rank, transports) if isinstance(rank, Rank) and transports else None
-        for follower in self.subscriptions:
-            if follower.cohort is not self._unpaced or not follower.is_caught_up_in(self._raw):
-                return None
-            if follower.leave_rank():
-                self.make_live(follower)
-            found = follower.transport()
-            return (follower, found[:1]) if found is not None and found[1] else None
-        return None
+        live = self._unpaced.live
+        if len(live) != 1 or live[0].size != len(self.subscriptions):
+            return None
+        transports = live[0].transports(self._raw)
+        return (live[0], transports) if transports else None
 
     def begin_bypass(self, bypass: Bypass) -> None:
         """Have a bypass send events to the followers; the span that they were sent last is of no use any more."""

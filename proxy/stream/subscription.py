@@ -243,6 +243,11 @@ class Subscription:
         caught_up = not self.parked and self.offset == self._log.end
         return caught_up and self._projection is projection
 
+    def transports(self, projection: Projection | None) -> tuple[Transport, ...]:
+        """Return what to write to, if it is sent chunks in this projection, and has been sent everything."""
+        found = self.transport() if self.is_caught_up_in(projection) else None
+        return found[:1] if found is not None and found[1] else ()
+
     def note_sent(self, end: int, size_bytes: int) -> None:
         """Note that the bypass has sent it everything up to offset `end`, so many bytes more."""
         self._offset = end
@@ -290,15 +295,14 @@ class Subscription:
         if self._rank is not None:
             self.leave_rank()
 
-    def leave_rank(self) -> bool:
-        """Leave the rank with the offset it has reached; return whether it was in one."""
+    def leave_rank(self) -> None:
+        """Leave the rank, if it is in one, with the offset it has reached."""
         rank = self._rank
         if rank is None:
-            return False
+            return
         self._offset, self._sent_bytes, self._rank = self.offset, self.sent_bytes, None
         rank.remove(self)
         self.cohort.has_parked = True
-        return True
 
     def _catch_up(self) -> None:
         """Advance, and join `live` only when caught up: adding and removing thousands at each span would be slow."""

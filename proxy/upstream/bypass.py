@@ -17,6 +17,7 @@ from proxy.machine import LONG_READ, MOST_FRAMES, Forward, Transport
 from proxy.stream.interfaces import Bypassed
 from proxy.stream.modes.projection import SPAN_BYTES
 from proxy.stream.stream import Stream
+from proxy.stream.subscription import Subscription
 from proxy.upstream.exchange import Exchange
 
 
@@ -50,7 +51,7 @@ class Pump(Protocol):
 class Bypass:
     """Forwards events to the followers of a stream, from its creation until `end`."""
 
-    __slots__ = ("_exchange", "_forward", "_head", "_is_alone", "_is_ordinary", "_most", "_pump", "_tail", "bypassed")
+    __slots__ = ("_exchange", "_forward", "_head", "_is_ordinary", "_most", "_pump", "_tail", "_takes_long", "bypassed")
 
     def __init__(self, pump: Pump, exchange: Exchange, bypassed: Bypassed, transports: tuple[Transport, ...]) -> None:
         """`bypassed`: the one follower, or the rank that all are in. `transports`: what to write to."""
@@ -58,7 +59,7 @@ class Bypass:
         self._is_ordinary = pump.is_ordinary
         self._exchange = exchange
         self.bypassed = bypassed
-        self._is_alone = len(transports) == 1
+        self._takes_long = isinstance(bypassed, Subscription)  # not a rank
         self._forward = Forward(transports)  # has the frames that are not in the log yet
         self._most = min(MOST_FRAMES, pump.stream.frames_ahead)  # the most frames that may be forwarded before settling
         self._forward.room = self._most - 1
@@ -80,9 +81,9 @@ class Bypass:
         """Forward a read that consists of complete events.
 
         It goes through the log instead while earlier bytes wait to be sent, because the log enforces the limits. So
-        does a long one to several followers, which have turns then.
+        does a long one to a rank, whose members have turns then.
         """
-        if not (self._is_alone or len(chunks) <= SPAN_BYTES) or not self._forward.send(chunks):
+        if not (self._takes_long or len(chunks) <= SPAN_BYTES) or not self._forward.send(chunks):
             return self._log(frames, chunks, at)
         try:
             ordinary = len(frames) == 1 and self._is_ordinary(frames[0])

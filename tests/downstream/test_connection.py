@@ -19,7 +19,7 @@ from proxy.downstream.connection import Connection
 from proxy.downstream.movable import MovableConnection
 from proxy.downstream.response import Downstream
 from proxy.stream.modes.projection import Span
-from tests.descriptors import is_open, pair_at
+from tests.descriptors import check_nothing_is_written
 from tests.downstream.ports import Respond, Turned, port
 from tests.event_loops import GUARD_S, on_each_loop, until
 from tests.event_streams import DONE, FINISH, chunk_frame, stamped
@@ -88,13 +88,7 @@ async def test_nothing_is_written_by_a_descriptor_that_is_another_connections_by
         else:
             connection.leave_to(asyncio.Protocol())
             connection.peer.abort()
-        await until(lambda: not is_open(number))
-        with pair_at(number) as other:
-            for _ in range(3):
-                with contextlib.suppress(RuntimeError):  # uvloop's
-                    connection.writer.write(b"not for you")
-            with pytest.raises(BlockingIOError):
-                other.recv(100)
+        await check_nothing_is_written(connection.writer, number)
 
 
 @on_each_loop
