@@ -110,8 +110,15 @@ def _start(launcher: socket.socket, children: dict[int, socket.socket], own: lis
     data, ancillary, _, _ = launcher.recvmsg(_MOST_BYTES, socket.CMSG_SPACE(_MOST_DESCRIPTORS * numbers.itemsize))
     for _, _, sent in ancillary:
         numbers.frombytes(sent[: len(sent) - len(sent) % numbers.itemsize])
-    while not data.endswith(b"\n"):
-        data += launcher.recv(_MOST_BYTES)
+    piece = data
+    while piece and not data.endswith(b"\n"):
+        piece = launcher.recv(_MOST_BYTES)
+        data += piece
+    if not piece:  # the launcher was killed before all was said
+        for number in numbers:
+            os.close(number)
+        launcher.close()
+        return
     order = json.loads(data)
     pid = os.fork()
     if not pid:
