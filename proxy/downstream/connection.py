@@ -6,7 +6,6 @@ has the timer), requests that wait for their turns, and clients that close withi
 
 import asyncio
 import contextlib
-import re
 import select
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
@@ -19,7 +18,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from proxy.downstream.client_connections import ClientConnections, ClientTimeouts
 from proxy.downstream.client_protocol import NOTHING, RESUMES_AT, ClientProtocol, Malformed
 from proxy.downstream.known_heads import KnownHead, KnownHeads, WholeBody
-from proxy.downstream.request_pieces import new_parser, pieces
+from proxy.downstream.request_pieces import pieces
 from proxy.downstream.response import RESPONSE, Written, reset
 from proxy.downstream.unsent import unsent_in_kernel
 from proxy.machine import Transport, direct, lost
@@ -38,7 +37,6 @@ _aiohttps: Any = (
 _UNPARSED_MESSAGE: Any = _aiohttps.ERROR
 _NO_MESSAGE: Any = _UNPARSED_MESSAGE._replace(headers=_NO_HEADERS, raw_headers=())
 _BLANK_LINE = b"\r\n\r\n"
-_CLOSE = re.compile(rb" http/1\.0\r\n|\nconnection:[^\n]*\bclose\b")  # it is the last one
 
 
 class Port(Protocol):
@@ -338,7 +336,7 @@ class Connection(ClientProtocol):
             return
         if self.is_responding:  # it was answered, and the rest of its body is read
             self._ends_request = False
-            self._feed(data)
+            self._feed_pieces(data)
             return
         self._received_at = now = monotonic()
         if not self._within_head:
@@ -356,7 +354,7 @@ class Connection(ClientProtocol):
             self._received_at = monotonic()
             if body.is_eof():
                 self._head_began_at, self._within_head = self._received_at, True
-        self._feed(data)
+        self._feed_pieces(data)
         if data:
             is_last = not self._messages
             is_whole = is_last and body.total_bytes - before == len(data)
@@ -365,11 +363,7 @@ class Connection(ClientProtocol):
             self._fail_unparsable_body()
 
     def _parse(self, data: bytes) -> None:
-        """Pass a head, and the bytes that came with it, to aiohttp's parser, unless the head is known.
-
-        A head with `Connection: close`, or of HTTP/1.0, is passed on its own. The parser treats bytes after such a
-        message as an error, and would then drop the message, too; RFC 9112 section 9.6 has those bytes ignored.
-        """
+        """Pass a head, and the bytes that came with it, to aiohttp's parser, unless the head is known."""
         if self._close:
             return
         begins = self._ends_request and not self._messages
@@ -377,19 +371,24 @@ class Connection(ClientProtocol):
             return
         if 10 not in self.beginning:  # an LF; the number takes a fifth of the time of b"\n"
             self.beginning += data
-        end = data.find(_BLANK_LINE) + 4
-        if 4 <= end < len(data) and _is_last(data[:end].lower()):
-            self._feed(data[:end])
-            self._feed(data[end:])
-        else:
-            self._feed(data)
+        self._feed_pieces(data)
         body: Any = self._messages[-1][1] if self._messages else None
-        is_whole = begins and body is not None and end + body.total_bytes == len(data)
+        is_whole = begins and body is not None and data.find(_BLANK_LINE) + 4 + body.total_bytes == len(data)
         self._note_end(data, body, is_whole=is_whole)
-        if begins and self._has_failed():
-            self._parse_again(data)
-        elif is_whole and self._ends_request and body.total_bytes:
+        if is_whole and self._ends_request and body.total_bytes:
             self._port.heads.note(data, *self._messages[0])
+
+    def _feed_pieces(self, data: bytes) -> None:
+        """Pass a read to aiohttp's parser, piece by piece up to what is malformed.
+
+        With that the parser drops the requests that came before it in the same bytes; they are complete, and have to be
+        answered. To it, all that follows a request with `Connection: close`, or of HTTP/1.0, is malformed; RFC 9112
+        section 9.6 has it ignored, which it is, as no request is answered after that one.
+        """
+        for piece in pieces(data):
+            self._feed(piece)
+            if self._messages and isinstance(self._messages[-1][0], Malformed):
+                return
 
     def _begin_known(self, data: bytes) -> bool:
         """Begin the request of a read if its head is known; return whether it is."""
@@ -408,21 +407,6 @@ class Connection(ClientProtocol):
         """
         ended = body is not None and body.is_eof() and (is_whole or data.endswith(_BLANK_LINE))
         self._ends_request = ended and not (self._upgraded or self._buffer_paused)
-
-    def _has_failed(self) -> bool:
-        """Return whether the last thing that was parsed is an error."""
-        return bool(self._messages) and isinstance(self._messages[-1][0], Malformed)
-
-    def _parse_again(self, data: bytes) -> None:
-        """Parse a read again, piece by piece up to what is malformed: with that, aiohttp dropped what came before."""
-        failed = self._messages.pop()
-        self._messages.clear()  # of a head that was passed on its own
-        self._parser = new_parser(self)
-        for piece in pieces(data):
-            self._feed(piece)
-            if self._has_failed():
-                return
-        self._messages.append(failed)
 
     def _parse_held(self) -> None:
         held, self._held = self._held, b""
@@ -610,8 +594,3 @@ class Connection(ClientProtocol):
         last, request = self._messages[-1][0], self.current
         if isinstance(last, Malformed) and request is not None and not request.content.is_eof():
             request.content.set_exception(last.exc)
-
-
-def _is_last(head: bytes) -> bool:
-    """Return whether a head, in lower case, looks like that of a connection's last request."""
-    return (head.find(b"close") >= 0 or head.find(b" http/1.0") >= 0) and _CLOSE.search(head) is not None

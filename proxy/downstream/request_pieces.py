@@ -1,6 +1,6 @@
-"""Cuts what a client sent in one read into its requests, for a read in which aiohttp could not parse one of several.
+"""Cuts what a client sent in one read into its requests, and makes the parser that they are passed to one by one.
 
-Its parser then drops those before the malformed one, too. They are complete, and have to be answered first.
+That parser is aiohttp's. Where it can't parse one of several, it drops those before it, too.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ def pieces(data: bytes) -> Iterator[bytes]:
     """Yield a read in pieces, each of which ends where a head may end; the last one has all that is left.
 
     It does no harm to cut a body there, too. Where a body ends need not be known: its request is known by its head.
+    No piece is empty, unless the read is.
     """
     at = 0
     for _ in range(_PIECES):
@@ -27,7 +28,8 @@ def pieces(data: bytes) -> Iterator[bytes]:
             break
         yield data[at:end]
         at = end
-    yield data[at:]
+    if at < len(data) or not data:
+        yield data[at:]
 
 
 def new_parser(connection: Any) -> HttpRequestParser:

@@ -424,6 +424,40 @@ async def test_body_before_something_malformed_is_not_read_as_a_request(head: by
     assert answers.count(b"fine") == len(served)
 
 
+@pytest.mark.parametrize(
+    ("headers", "further", "refused"),
+    [
+        ([], b"malformed\r\n\r\n", True),
+        (["Connection: close"], b"malformed\r\n\r\n", False),
+        (["Connection: close"], request("GET", "/further"), False),
+    ],
+)
+@pytest.mark.parametrize("answered", [False, True])
+async def test_request_between_the_rest_of_a_body_and_what_is_malformed_is_answered(
+    answered: bool, headers: list[str], further: bytes, refused: bool
+) -> None:
+    """In one read, and whether the one whose body it is was answered before or not. After the last, all is ignored."""
+    served: list[str] = []
+    begun = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        served.append(request.path)
+        begun.set()
+        if not answered:
+            await request.read()
+        return web.Response(text=request.path)
+
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        writer.write(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc")
+        await (reader.readuntil(b"/body") if answered else begun.wait())
+        writer.write(b"def" + request("GET", "/next", *headers) + further)
+        answers = await reader.read()
+        writer.close()
+    assert served == ["/body", "/next"]
+    assert (b" 400 " in answers) is refused
+
+
 async def test_pieces_of_a_body_that_wait_for_their_turn_are_not_overtaken() -> None:
     """By those that come once the request has begun: it has only to be parsed for that."""
     bodies: list[bytes] = []

@@ -16,8 +16,8 @@ CHUNKS = b"2\r\n{}\r\n0\r\n\r\n"
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (GET + GET, [GET, GET, b""]),
-        (POST + GET, [POST[:-8], POST[-8:-2], POST[-2:] + GET, b""]),
+        (GET + GET, [GET, GET]),
+        (POST + GET, [POST[:-8], POST[-8:-2], POST[-2:] + GET]),
         (GET + b"garbage\r\n", [GET, b"garbage\r\n"]),
         (POST[:-5], [POST[:-8], POST[-8:-5]]),
         (CHUNKED + CHUNKS + GET[:5], [CHUNKED, CHUNKS, GET[:5]]),
