@@ -19,6 +19,7 @@ try:
         DirectWriter,
         Forward,
         chunked_body,
+        data_frames,
         events,
         head,
         lost,
@@ -28,7 +29,7 @@ try:
 
     is_compiled = True
 except ImportError:
-    from proxy.machine.plain import Forward, chunked_body, events, head, lost, response_head, write_all
+    from proxy.machine.plain import Forward, chunked_body, data_frames, events, head, lost, response_head, write_all
 
     is_compiled = False
 
@@ -39,6 +40,7 @@ __all__ = [
     "Forward",
     "Transport",
     "chunked_body",
+    "data_frames",
     "direct",
     "events",
     "head",

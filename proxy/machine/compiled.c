@@ -737,6 +737,33 @@ static PyObject *events(PyObject *Py_UNUSED(module), PyObject *data)
     return frames;
 }
 
+static PyObject *data_frames(PyObject *Py_UNUSED(module), PyObject *data)
+{
+    if (!PyBytes_CheckExact(data)) {
+        PyErr_SetString(PyExc_TypeError, "data_frames takes bytes");
+        return NULL;
+    }
+    PyObject *frames = PyList_New(0);
+    if (frames == NULL)
+        return NULL;
+    const char *frame = PyBytes_AS_STRING(data), *end = frame + PyBytes_GET_SIZE(data), *next;
+    bool is_whole = end - frame >= 2 && end[-1] == '\n' && end[-2] == '\n';
+    for (; is_whole && frame < end; frame = next) {
+        const char *line_end = memchr(frame, '\n', (size_t)(end - frame));  /* never NULL: `end` follows an LF */
+        next = line_end + 2;
+        if (line_end - frame < 6 || memcmp(frame, "data: ", 6) != 0 || memchr(frame, '\r', (size_t)(line_end - frame))
+            || next > end || line_end[1] != '\n') {
+            is_whole = false;
+        } else if (append_frame(frames, frame, next - frame) < 0) {
+            Py_DECREF(frames);
+            return NULL;
+        }
+    }
+    if (!is_whole && PyList_SetSlice(frames, 0, PY_SSIZE_T_MAX, NULL) < 0)
+        Py_CLEAR(frames);
+    return frames;
+}
+
 /* Responses that are as most are: all others are left to llhttp */
 
 #define CHUNKED (-1)
@@ -953,6 +980,7 @@ done:
 static PyMethodDef functions[] = {
     {"chunked_body", (PyCFunction)(void (*)(void))chunked_body, METH_FASTCALL,
      "Return the body in some complete chunks, and whether they end it."},
+    {"data_frames", (PyCFunction)data_frames, METH_O, "Return the frames of bytes that are one line of data each."},
     {"events", (PyCFunction)events, METH_O, "Return the frames of a read that is chunks with one event each."},
     {"head", (PyCFunction)(void (*)(void))head, METH_FASTCALL, "Return the bytes of a message's head."},
     {"lost", (PyCFunction)lost, METH_O, "Note that the connection of a writer is lost."},

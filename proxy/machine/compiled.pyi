@@ -4,6 +4,7 @@ from typing import Any
 
 from proxy.machine.plain import Forward as Forward
 from proxy.machine.plain import chunked_body as chunked_body
+from proxy.machine.plain import data_frames as data_frames
 from proxy.machine.plain import events as events
 from proxy.machine.plain import head as head
 from proxy.machine.plain import lost as lost

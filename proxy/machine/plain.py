@@ -263,3 +263,19 @@ def events(data: bytes) -> list[bytes]:
             return []
         frames.append(text + b"\n\n")
     return frames
+
+
+def data_frames(data: bytes) -> list[bytes]:
+    """Return the frames in `data` if each is one line, which begins with `data: `, and a blank one; otherwise [].
+
+    It is the usual case: 0.2 us a frame, where cutting them one by one takes 0.7 and a regular expression 2
+    (tests/bench/micro.py). Lines must end with LF. A text between frames is found faster than a line end.
+    """
+    if not (data.startswith(b"data: ") and data.endswith(b"\n\n")) or 13 in data:
+        return []
+    if data.find(b"\n") == len(data) - 2:
+        return [data]
+    lines = data[6:-2].split(b"\n\ndata: ")
+    if 10 in b"".join(lines):  # some have other fields, or more lines
+        return []
+    return [b"data: %b\n\n" % line for line in lines]

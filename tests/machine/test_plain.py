@@ -329,6 +329,7 @@ def test_wrong_arguments_are_refused_by_the_c_version(machine: Any) -> None:
         lambda: one.add(b"text", 1),
         lambda: one.frames("0"),
         lambda: machine.events("text"),
+        lambda: machine.data_frames("text"),
     ):
         with pytest.raises(TypeError):
             call()
