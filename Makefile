@@ -77,7 +77,7 @@ bench-growth: $(VENV)/.stamp-bench
 	$(BIN)/python -m tests.bench.growth $(ARGS)
 
 # Builds the wheel with compiled modules, build/compiled/streamtee-*.whl, and installs it in an environment of its own:
-# .venv-compiled/bin/streamtee. 4 minutes; needs a C compiler.
+# .venv-compiled/bin/streamtee. 4 to 12 minutes; needs a C compiler.
 compiled: $(COMPILED)/.stamp
 
 $(COMPILED)/.stamp: pyproject.toml build_backend.py $(shell find proxy -name "*.py" -o -name "*.c" -o -path "proxy/console/*")

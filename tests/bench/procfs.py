@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 PROC = Path("/proc")
+_UNKNOWN = "unknown"
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -74,7 +75,7 @@ def machine() -> dict[str, str]:
     virtual = " (virtual machine)" if " hypervisor" in _text(PROC / "cpuinfo") else ""
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": _said("git", "describe", "--always", "--dirty"),
+        "commit": _commit(),
         "cores": f"{os.cpu_count()} x {models[0] if models else platform.machine()}{virtual}",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -83,9 +84,17 @@ def machine() -> dict[str, str]:
     }
 
 
+def _commit() -> str:
+    """Return the commit, with "-dirty" if files differ from it, other than those that measurements are written to."""
+    commit = _said("git", "describe", "--always")
+    measured = ":(top,exclude)docs/performance.*"
+    changed = _said("git", "status", "--porcelain", "--untracked-files=no", "--", ":/", measured)
+    return f"{commit}-dirty" if changed and commit != _UNKNOWN else commit
+
+
 def _said(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    return done.stdout.strip() if done.returncode == 0 else _UNKNOWN
 
 
 def _text(path: Path) -> str:

@@ -77,3 +77,24 @@ def test_busy_process_is_seen_to_work() -> None:
         assert time.monotonic() - began < 5
         process.kill()
     assert said <= seen < said + 0.1
+
+
+def test_commit_is_marked_if_anything_but_measurements_differs_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first benchmark of several writes its table before the second one asks."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert procfs.machine()["commit"] == "unknown"
+    (tmp_path / "docs").mkdir()
+    table, module = tmp_path / "docs" / "performance.md", tmp_path / "module.py"
+    for path in (table, module):
+        path.write_text("before")
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "a"]):
+        subprocess.run([*git, *command], check=True)
+    table.write_text("measured")
+    commit = procfs.machine()["commit"]
+    assert "-" not in commit
+    module.write_text("after")
+    assert procfs.machine()["commit"] == f"{commit}-dirty"
