@@ -12,6 +12,7 @@ from aiohttp.http import HttpRequestParser
 QUEUED: Final = 32  # requests that may wait on a connection; then the parser stops
 _READ_BYTES: Final = 256 * 1024  # of a body that nobody takes, until reading is paused
 _HEAD_END: Final = b"\r\n\r\n"
+_LINE_ENDS: Final = (b"\n", b"\r\n", b"\r\n")  # one is the last of a head, if the last read ended within the end of it
 _PIECES: Final = 64  # aiohttp's parser stops at 32 requests; more pieces would take long, and hold other clients up
 
 
@@ -22,6 +23,10 @@ def pieces(data: bytes) -> Iterator[bytes]:
     No piece is empty, unless the read is.
     """
     at = 0
+    for line_end in _LINE_ENDS:
+        if data.startswith(line_end, at):
+            yield data[at : at + len(line_end)]
+            at += len(line_end)
     for _ in range(_PIECES):
         end = data.find(_HEAD_END, at) + len(_HEAD_END)
         if end < len(_HEAD_END):

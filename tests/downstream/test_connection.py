@@ -458,6 +458,25 @@ async def test_request_between_the_rest_of_a_body_and_what_is_malformed_is_answe
     assert (b" 400 " in answers) is refused
 
 
+@pytest.mark.parametrize("last_bytes", [1, 2, 3, 4])
+async def test_request_is_answered_whose_head_ends_in_the_read_of_what_is_malformed(last_bytes: int) -> None:
+    """Of the end of the head that read has one byte, or all four."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text="fine")
+
+    asked = request("GET", "/")
+    async with port(answer) as one, asyncio.timeout(GUARD_S):
+        reader, writer = await asyncio.open_connection(*one.address)
+        turned = await Turned.of(one)
+        for read in (asked[:-last_bytes], asked[-last_bytes:] + b"malformed\r\n\r\n"):
+            turned.read(read)
+            turned.turn()
+        answers = await reader.read()
+        writer.close()
+    assert (answers.count(b"fine"), answers.count(b" 400 ")) == (1, 1)
+
+
 async def test_pieces_of_a_body_that_wait_for_their_turn_are_not_overtaken() -> None:
     """By those that come once the request has begun: it has only to be parsed for that."""
     bodies: list[bytes] = []

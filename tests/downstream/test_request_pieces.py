@@ -21,13 +21,20 @@ CHUNKS = b"2\r\n{}\r\n0\r\n\r\n"
         (GET + b"garbage\r\n", [GET, b"garbage\r\n"]),
         (POST[:-5], [POST[:-8], POST[-8:-5]]),
         (CHUNKED + CHUNKS + GET[:5], [CHUNKED, CHUNKS, GET[:5]]),
-        (b"\r\n\r\n" * 10_000, [*[b"\r\n\r\n"] * _PIECES, b"\r\n\r\n" * (10_000 - _PIECES)]),
+        (GET + b"\r\n\r\n" * 10_000, [GET, *[b"\r\n\r\n"] * (_PIECES - 1), b"\r\n\r\n" * (10_001 - _PIECES)]),
+        (b"\n" + GET, [b"\n", GET]),
+        (b"\r\n" + GET, [b"\r\n", GET]),
+        (b"\n\r\n" + GET, [b"\n", b"\r\n", GET]),
+        (b"\r\n\r\n" + GET, [b"\r\n", b"\r\n", GET]),
         (b"\0", [b"\0"]),
         (b"", [b""]),
     ],
 )
 def test_read_is_cut_where_heads_may_end(data: bytes, expected: list[bytes]) -> None:
-    """Also within a body; nothing is lost or repeated, and a client can't have it cut into many thousand pieces."""
+    """Also within a body, and where the last read ended within the end of a head.
+
+    Nothing is lost or repeated, and a client can't have a read cut into many thousand pieces.
+    """
     found = list(pieces(data))
     assert found == expected
     assert b"".join(found) == data
